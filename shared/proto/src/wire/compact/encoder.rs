@@ -41,6 +41,8 @@ struct Family {
     current: Option<Template>,
     /// Announced.
     pending: Option<Template>,
+    /// Records since the template was cut or its misfits were looked at, and those of them with a value that did not fit its slot.
+    records: u32,
     misfits: u32,
     cuts: u32,
 }
@@ -74,7 +76,7 @@ impl Encoder {
         for family in self.families.values_mut() {
             if let Some(template) = family.pending.take_if(|template| template.id == id) {
                 family.current = Some(template);
-                family.misfits = 0;
+                (family.records, family.misfits) = (0, 0);
                 return;
             }
         }
@@ -107,13 +109,22 @@ impl Encoder {
             if self.families.len() < MAX_FAMILIES {
                 self.families.insert(
                     key,
-                    Family { sample: json.to_owned(), slots: vec![None; tokens.len()], current: None, pending: None, misfits: 0, cuts: 0 },
+                    Family {
+                        sample: json.to_owned(),
+                        slots: vec![None; tokens.len()],
+                        current: None,
+                        pending: None,
+                        records: 0,
+                        misfits: 0,
+                        cuts: 0,
+                    },
                 );
             }
             return (None, None);
         };
         let fitted = family.current.as_ref().and_then(|template| values(template, json, &tokens));
         let misfit = fitted.as_ref().is_none_or(|(_, escapes)| *escapes > 0);
+        family.records = family.records.saturating_add(1);
         family.misfits += u32::from(misfit);
         let compact = fitted.and_then(|(values, _)| {
             let template = family.current.as_ref()?;
@@ -179,8 +190,9 @@ fn cut(family: &mut Family, json: &str, tokens: &[Token], id: u64) -> Option<Tem
     let before = super::tokens::tokens(&family.sample)?;
     let mut template = Template { id, parts: Vec::new(), tail: String::new() };
     let mut end = 0;
+    let mostly = family.misfits * 2 > family.records;
     for ((token, sample), slot) in tokens.iter().zip(&before).zip(&mut family.slots) {
-        *slot = fitting(token.kind, [&family.sample[sample.at.clone()], &json[token.at.clone()]], slot.take());
+        *slot = fitting(token.kind, [&family.sample[sample.at.clone()], &json[token.at.clone()]], slot.take(), mostly);
         if let Some(slot) = slot {
             template.parts.push((json[end..token.at.start].to_owned(), slot.clone()));
             end = token.at.end;
@@ -188,7 +200,7 @@ fn cut(family: &mut Family, json: &str, tokens: &[Token], id: u64) -> Option<Tem
     }
     json[end..].clone_into(&mut template.tail);
     json.clone_into(&mut family.sample);
-    family.misfits = 0;
+    (family.records, family.misfits) = (0, 0);
     let same = family.current.as_ref().is_some_and(|current| current.parts == template.parts && current.tail == template.tail);
     if same || template.parts.is_empty() || template.literals() > MAX_LITERALS {
         return None;
@@ -198,11 +210,14 @@ fn cut(family: &mut Family, json: &str, tokens: &[Token], id: u64) -> Option<Tem
     Some(template)
 }
 
-/// The slot for two values that stand at the same place, the second of which the present slot may not fit. `None`: literal.
-fn fitting(kind: Kind, texts: [&str; 2], present: Option<Slot>) -> Option<Slot> {
+/// The slot for two values that stand at the same place, the second of which the present slot may not fit. `None`: literal. `mostly`: values mostly do not
+/// fit. A time has one form: where some are spelt otherwise, as those whose last digits are 0, it stays that of most.
+fn fitting(kind: Kind, texts: [&str; 2], present: Option<Slot>, mostly: bool) -> Option<Slot> {
     match (kind, present) {
         (Kind::Number, Some(Slot::Number(style))) if style.pack(texts[1]).is_none() => Some(Slot::Number(style.widened(texts[1]))),
-        (Kind::Text, Some(Slot::Time(form))) if form.pack(texts[1]).is_none() => Some(Form::of(texts[1]).map_or(Slot::Text, Slot::Time)),
+        (Kind::Text, Some(Slot::Time(form))) if mostly && form.pack(texts[1]).is_none() => {
+            Some(Form::of(texts[1]).map_or(Slot::Text, Slot::Time))
+        }
         (_, Some(slot)) => Some(slot),
         (Kind::Number, None) => Some(Slot::Number(Style::of(texts))),
         (Kind::Text, None) => match (Form::of(texts[0]), Form::of(texts[1])) {

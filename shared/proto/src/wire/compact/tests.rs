@@ -114,6 +114,24 @@ fn times_keep_their_spelling() {
 }
 
 #[test]
+fn a_time_that_is_spelt_otherwise_now_and_then_keeps_the_form_of_most() {
+    for start in 0..10 {
+        let mut ends = Ends::default();
+        let mut send = |n: u32| {
+            // Hundredths without the zeros at their end, as many libraries write them.
+            let (hundredths, second) = (n % 100, n / 100);
+            let fraction = if hundredths % 10 == 0 { format!("{:01}", hundredths / 10) } else { format!("{hundredths:02}") };
+            ends.send(&format!(r#"{{"timestamp":"2026-11-23T18:00:{second:02}.{fraction}Z","data":{{"seq":{n}}}}}"#))
+        };
+        for n in start..start + 500 {
+            send(n);
+        }
+        let bytes: usize = (1000..1100).map(&mut send).sum();
+        assert!(bytes < 100 * 20, "{start}: {bytes}");
+    }
+}
+
+#[test]
 fn what_is_no_json_comes_through_too() {
     let mut ends = Ends::default();
     for text in ["", "{", "\"", "\"\\", "{\"a\":}", "nul", "[1,2", "é\"é\"é1", "--1-", "{\"a\":\"\\\"\"}"] {
