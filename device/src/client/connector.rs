@@ -17,6 +17,7 @@ use motience_proto::{
 };
 use parking_lot::{Mutex, MutexGuard};
 use quinn::{ClientConfig, Connection, Endpoint, EndpointConfig, TokioRuntime, ZeroRttAccepted, crypto::rustls::QuicClientConfig};
+use quinn_proto::RandomConnectionIdGenerator;
 use secrecy::SecretString;
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::{net::lookup_host, pin, task::JoinSet, time};
@@ -32,6 +33,8 @@ const MAX_ADDRESSES: usize = 8;
 const HEAD_START: Duration = Duration::from_secs(1);
 /// How long an answer to a first flight is waited for while the tunnel could be had.
 const FIRST_FLIGHT: Duration = Duration::from_millis(1500);
+/// Bytes of the ids that the server puts in its packets: an endpoint has a few connections, and each packet carries one.
+const ID: usize = 4;
 /// How long [`Connector::idle`] waits for the last packets.
 const LAST_PACKETS: Duration = Duration::from_millis(500);
 
@@ -95,7 +98,9 @@ impl Connector {
             None => None,
         };
         let socket = socket().map_err(|e| Error::socket(&e))?;
-        let endpoint = Endpoint::new(EndpointConfig::default(), None, socket, Arc::new(TokioRuntime)).map_err(|e| Error::socket(&e))?;
+        let mut settings = EndpointConfig::default();
+        settings.cid_generator(|| Box::new(RandomConnectionIdGenerator::new(ID)));
+        let endpoint = Endpoint::new(settings, None, socket, Arc::new(TokioRuntime)).map_err(|e| Error::socket(&e))?;
         Ok(Self { config: Arc::new(config), endpoint, crypto: Arc::new(crypto), tls, shared: Arc::default(), networks: Arc::default() })
     }
 

@@ -11,14 +11,16 @@ use quinn::{
 use super::QuicSettings;
 use crate::link::{self, Controller, DelayGatedConfig, Meter, Observed};
 
-/// Packets that the server may leave unacknowledged: each other one is acknowledged at once. Its own acknowledgements of
-/// records carry QUIC's along anyway, so more would be packets for nothing.
-const ACK_AFTER: u32 = 1;
-/// Longest that the server may hold an acknowledgement back, in round trips of a known link; its default is 25 ms. Only
-/// acknowledgements show which packets are lost, and that a link loses at all.
-const ACK_DELAY: f64 = 0.2;
-/// Least delay, and the delay where nothing is known.
-const LEAST_ACK_DELAY: Duration = Duration::from_millis(5);
+/// Packets that the server may leave unacknowledged, a few more than it acknowledges the records of at once.
+const ACK_AFTER: u32 = 10;
+/// Packets behind a missing one that are waited for before a gap is acknowledged at once. With a redundant transmission between each two records, half as
+/// many would be a packet for each loss.
+const GAP: u32 = 4;
+/// Longest that the server may hold an acknowledgement back, in round trips of a known link: a little longer than its own acknowledgements of records wait,
+/// which carry QUIC's along.
+const ACK_DELAY: f64 = 0.5;
+/// Bounds of that delay; the longer one is QUIC's own (RFC 9000, section 18.2), and holds where nothing is known.
+const ACK_DELAYS: [Duration; 2] = [Duration::from_millis(5), Duration::from_millis(25)];
 /// Bytes of datagrams that wait for the network; the oldest go first.
 const DATAGRAMS: usize = 64 * 1024;
 /// Bounds of what is believed of a round-trip time before there is one.
@@ -51,7 +53,8 @@ pub(super) fn config(settings: &QuicSettings, intent: Intent, link: &link::Setti
     if intent == Intent::Produce {
         let mut acks = AckFrequencyConfig::default();
         acks.ack_eliciting_threshold(VarInt::from_u32(ACK_AFTER))
-            .max_ack_delay(Some(known.map_or(LEAST_ACK_DELAY, |rtt| rtt.mul_f64(ACK_DELAY)).max(LEAST_ACK_DELAY)));
+            .reordering_threshold(VarInt::from_u32(GAP))
+            .max_ack_delay(Some(known.map_or(ACK_DELAYS[1], |rtt| rtt.mul_f64(ACK_DELAY).clamp(ACK_DELAYS[0], ACK_DELAYS[1]))));
         config.ack_frequency_config(Some(acks));
     }
     match link.controller {

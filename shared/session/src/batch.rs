@@ -1,6 +1,4 @@
-//! Batches the records of one motience/1 connection into one append, and keeps what is acknowledged once that has committed.
-
-use std::collections::BTreeMap;
+//! Batches the records of one motience/1 connection into one append.
 
 use motience_proto::{
     model::RangeSet,
@@ -25,9 +23,9 @@ pub(super) struct IngestBatch<'p> {
 #[derive(Debug)]
 pub(super) struct Receipt {
     /// The log has the batch once this is committed.
-    ticket: Ticket,
+    pub(super) ticket: Ticket,
     /// Numbers that are acknowledged then.
-    numbers: RangeSet,
+    pub(super) numbers: RangeSet,
     /// Refused records. Their numbers count as seen once the ticket is committed; the device may learn of them at once.
     pub(super) refused: Vec<Refused>,
 }
@@ -98,31 +96,5 @@ impl<'p> IngestBatch<'p> {
     pub(super) async fn submit(self) -> Result<Receipt, Error> {
         let ticket = self.group.submit().await?;
         Ok(Receipt { ticket, numbers: self.numbers, refused: self.refused })
-    }
-}
-
-/// Batches that were submitted and are not acknowledged yet.
-#[derive(Debug, Default)]
-pub(super) struct AckQueue(BTreeMap<Ticket, RangeSet>);
-
-impl AckQueue {
-    /// Keeps the numbers of a batch until its ticket is committed.
-    pub(super) fn add(&mut self, receipt: Receipt) {
-        self.0.insert(receipt.ticket, receipt.numbers);
-    }
-
-    /// Takes the numbers of all batches up to this ticket, which is committed.
-    pub(super) fn take(&mut self, up_to: Ticket) -> RangeSet {
-        let later = self.0.split_off(&Ticket(up_to.0 + 1));
-        let mut ranges = RangeSet::new();
-        for range in std::mem::replace(&mut self.0, later).values().flat_map(RangeSet::iter) {
-            ranges.insert_range(range);
-        }
-        ranges
-    }
-
-    /// Batches that wait.
-    pub(super) fn len(&self) -> usize {
-        self.0.len()
     }
 }

@@ -4,6 +4,7 @@
 //! motience/1 over QUIC and the tunnel, [`consume`] the consumer side over QUIC and WebTransport, [`MessageSession`] the producers' JSON over WebSocket and WebTransport, and [`CloseReason`] says on
 //! each of them why a session ended.
 
+mod acks;
 mod admission;
 mod batch;
 mod close;
@@ -15,6 +16,7 @@ mod producer;
 mod replies;
 mod subscribers;
 
+pub use acks::hold;
 pub use admission::{Admitted, admit, authenticate, count_end, hello, ration, report_end, while_authorized};
 pub use close::CloseReason;
 pub use consumer::{Answer, ConsumerTransport, Refusal, Request, consume};

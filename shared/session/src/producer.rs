@@ -28,8 +28,9 @@ use tracing::debug;
 
 use super::{
     Admitted, CloseReason, Host,
+    acks::AckQueue,
     admission::{device_revoked, refreshed},
-    batch::{AckQueue, IngestBatch, Receipt},
+    batch::{IngestBatch, Receipt},
     latest::Latest,
     subscribers::{heard, subscriber_watch, subscription_frame},
     while_authorized,
@@ -65,6 +66,11 @@ pub trait Transport: Send {
 
     /// A look at the network path, where the transport knows it.
     fn path(&self) -> Option<impl Fn() -> Path + Send + Sync + 'static>;
+
+    /// How long the acknowledgement of a record may wait for those of the next ones.
+    fn hold(&self) -> Duration {
+        Duration::ZERO
+    }
 
     /// Counts records that came, and their bytes.
     fn count(&self, _records: u64, _bytes: u64) {}
@@ -188,6 +194,7 @@ impl<'s, T: Transport> Session<'s, T> {
                     cut = Some(Instant::now() + self.host.limits.drain.connections());
                 }
                 () = until(cut) => return Err(CloseReason::Draining),
+                () = until(self.acks.due()) => {}
                 () = opened(&mut self.latest) => {}
                 subscription = heard(&mut self.news) => subscription_frame(&subscription).encode(&mut self.out),
                 received = self.transport.recv(wanted) => self.take_all(received, wanted).await?,
@@ -257,8 +264,9 @@ impl<'s, T: Transport> Session<'s, T> {
             Frame::TokenRefresh(refresh) => refreshed(self.host.backend, self.standing, &refresh).await?.encode(&mut self.out),
             Frame::Health(health) => self.presence.health(health.loss_ppm, health.backlog),
             Frame::Ping => Frame::Pong.encode(&mut self.out),
-            // The device waits for the last acknowledgements, which come in any case, and closes.
-            Frame::Done | Frame::Pong => {}
+            // The device waits for the last acknowledgements, and closes.
+            Frame::Done => self.acks.end(),
+            Frame::Pong => {}
             other => return Err(CloseReason::unexpected(&other)),
         }
         Ok(())
@@ -312,7 +320,9 @@ impl<'s, T: Transport> Session<'s, T> {
 
     /// Acknowledges the records that are in the log. If nothing more can be written, it acknowledges the last ones, and the session ends.
     async fn acknowledge(&mut self, committed: &Committed) -> Result<(), CloseReason> {
-        let ranges = self.acks.take(committed.up_to);
+        let now = Instant::now();
+        self.acks.commit(committed.up_to, now, || self.transport.hold());
+        let ranges = self.acks.take(now, committed.error.is_some() || !self.out.is_empty());
         Ack::of(&ranges).for_each(|ack| Frame::Ack(ack).encode(&mut self.out));
         let Some(error) = &committed.error else { return Ok(()) };
         self.write().await?;
