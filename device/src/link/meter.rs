@@ -19,6 +19,8 @@ const RUN_WEIGHT: f64 = 0.1;
 const BURSTY: f64 = 1.8;
 /// Runs until anything is said of bursts.
 const LEAST_RUNS: u32 = 4;
+/// Packets lost together, on average, with which two runs say it: by chance so many are not.
+const PLAINLY_BURSTY: f64 = 3.0;
 /// Sent times of acknowledged packets that are remembered, to find the ends of a run.
 const ACKED: usize = 64;
 
@@ -72,7 +74,11 @@ impl Meter {
     pub fn link(&self) -> Link {
         let state = self.lock();
         let packets = state.delivered + state.lost;
-        let bursty = state.runs >= LEAST_RUNS && state.run_packets >= BURSTY;
+        let bursty = match state.runs {
+            0 | 1 => false,
+            2..LEAST_RUNS => state.run_packets >= PLAINLY_BURSTY,
+            _ => state.run_packets >= BURSTY,
+        };
         let burst = bursty.then(|| Duration::from_secs_f64((state.run_time + state.run_spread - state.spacing).max(0.001)));
         Link { loss: (packets >= LEAST).then(|| state.lost / packets), burst, rtt: state.rtt }
     }

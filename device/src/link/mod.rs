@@ -24,7 +24,7 @@ pub(crate) use observed::Observed;
 pub struct Settings {
     /// Whether records are repeated in later packets.
     pub redundancy: Redundancy,
-    /// Most bytes sent, redundant transmissions included, over the bytes without them.
+    /// Most bytes sent, redundant transmissions included, over the bytes without them. Packets smaller than [`plan::SMALL`] count as so many.
     pub budget: f64,
     /// Share of records that may need a retransmission in spite of redundancy.
     pub residual: f64,

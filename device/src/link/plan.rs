@@ -3,7 +3,7 @@
 //! A redundant transmission helps only in another packet than the record, and only if it comes sooner than a retransmission
 //! would. Where the next records come soon, it is piggybacked on their packets and costs little; where they are far apart, it
 //! needs a standalone packet. A burst of losses takes a record and its redundant transmission alike, unless that one is further
-//! behind than the burst lasts.
+//! behind than the burst lasts: the first packet after its end counts, and a packet between two records comes sooner than a record.
 
 use std::time::Duration;
 
@@ -13,12 +13,17 @@ use super::{Link, Redundancy, Settings};
 pub const MAX_REDUNDANCY: u8 = 4;
 /// Cost of a standalone packet beyond its frames, in bytes: IP and UDP (28), QUIC's header and tag (27), the stream's (5).
 pub const PACKET: usize = 60;
+/// Bytes that a record counts as at least where the budget is kept: most of a small record's packet is headers, and another one for it is worth more than
+/// it costs.
+pub const SMALL: usize = 210;
 /// Loss under which nothing is repeated.
 const CLEAN: f64 = 0.002;
 /// Time from a record to its standalone redundant transmission: enough for another packet and for a short collision.
-const STANDALONE_AFTER: Duration = Duration::from_millis(3);
+const STANDALONE_AFTER: Duration = Duration::from_micros(2500);
 /// Factor on the measured loss, which rests on few packets: too little redundancy costs more than too much.
 const CAUTION: f64 = 1.5;
+/// Share of an interval between records that a measured burst may be too long by.
+const TOO_LONG: f64 = 0.25;
 /// How long a redundant transmission is of use where the round-trip time is not known.
 const UNKNOWN_RTT: Duration = Duration::from_millis(100);
 
@@ -38,7 +43,7 @@ pub struct Plan {
     pub redundancy: u8,
     /// After how long the first redundant transmission gets a packet of its own; `None`: it waits for a later record's.
     pub standalone: Option<Duration>,
-    /// How far a redundant transmission is behind the one before it, at least.
+    /// How far a redundant transmission is behind the one before it, at least. With `standalone`: in the packets between records, too.
     pub spread: Duration,
 }
 
@@ -56,7 +61,7 @@ pub fn plan(settings: &Settings, link: &Link, records: Records) -> Plan {
         return Plan::default();
     }
     let standalone_cost = records.bytes + PACKET as f64;
-    let room = (settings.budget - 1.0) * standalone_cost;
+    let room = (settings.budget - 1.0) * standalone_cost.max(SMALL as f64);
     if let Some(burst) = link.burst {
         return through(burst, records, room);
     }
@@ -78,7 +83,19 @@ pub fn plan(settings: &Settings, link: &Link, records: Records) -> Plan {
 /// Spreads as many redundant transmissions as there is room for evenly over a burst: the first one after its end is the one that
 /// counts, whenever in the burst the record was sent.
 fn through(burst: Duration, records: Records, room: f64) -> Plan {
-    let each = if records.interval > burst { records.bytes + PACKET as f64 } else { records.bytes.max(1.0) };
+    let bytes = records.bytes.max(1.0);
+    // Of several records one packet takes the redundant transmissions, so theirs are whole times between records apart.
+    let shared = ((room - PACKET as f64) / bytes) as u8;
+    if records.interval > STANDALONE_AFTER && records.interval <= burst && shared > 1 {
+        let redundancy = shared.min(MAX_REDUNDANCY);
+        let first = records.interval + STANDALONE_AFTER;
+        let each = burst.saturating_sub(first).as_secs_f64() / f64::from(redundancy - 1);
+        // A burst is measured rather too long: a survivor is hardly ever next to it.
+        let intervals = (each / records.interval.as_secs_f64() - TOO_LONG).ceil().max(1.0);
+        let spread = records.interval.mul_f64(intervals);
+        return Plan { redundancy, standalone: Some(first), spread };
+    }
+    let each = if records.interval > burst { bytes + PACKET as f64 } else { bytes };
     match (room / each) as u8 {
         0 => Plan::default(),
         fit => {
@@ -120,7 +137,7 @@ mod tests {
     #[test]
     fn as_many_copies_as_the_loss_asks_for() {
         let piggybacked = |redundancy| Plan { redundancy, standalone: None, spread: Duration::ZERO };
-        for (loss, redundancy) in [(0.01, 1), (0.02, 1), (0.03, 2), (0.05, 2), (0.1, 3), (0.5, 3)] {
+        for (loss, redundancy) in [(0.01, 1), (0.02, 1), (0.03, 2), (0.05, 2), (0.1, 3), (0.5, 4)] {
             assert_eq!(planned(loss, 0, 2, 2.0), piggybacked(redundancy), "{loss}");
         }
     }
@@ -128,22 +145,35 @@ mod tests {
     #[test]
     fn what_is_left_of_the_budget_makes_the_first_copy_sooner() {
         let standalone = |redundancy| Plan { redundancy, standalone: Some(STANDALONE_AFTER), spread: Duration::ZERO };
-        assert_eq!(planned(0.01, 0, 10, 2.0), standalone(1), "one redundant transmission, and a packet for it");
+        for (loss, redundancy) in [(0.01, 1), (0.05, 2), (0.1, 3), (0.2, 4)] {
+            assert_eq!(planned(loss, 0, 10, 2.0), standalone(redundancy), "{loss}");
+        }
         assert_eq!(
-            planned(0.05, 0, 10, 2.0),
+            planned(0.05, 0, 10, 1.5),
             Plan { redundancy: 2, standalone: None, spread: Duration::ZERO },
             "two: no room for a packet"
         );
-        assert_eq!(planned(0.05, 0, 10, 2.5), standalone(2));
         assert_eq!(planned(0.05, 0, 100, 2.0), standalone(1), "the next record comes too late");
     }
 
     #[test]
-    fn copies_reach_beyond_bursts() {
-        let plan = planned(0.05, 50, 10, 2.0);
-        assert_eq!((plan.redundancy, plan.standalone), (3, None));
-        assert!(plan.spread * 3 >= Duration::from_millis(49), "{plan:?}");
-        assert_eq!(planned(0.05, 50, 1000, 2.0).redundancy, 1, "a packet for each is dear");
+    fn a_large_record_has_room_for_what_it_is_itself() {
+        let (settings, link) = (Settings::default(), Link { loss: Some(0.1), burst: None, rtt: Some(Duration::from_millis(50)) });
+        let plan = plan(&settings, &link, Records { interval: Duration::from_millis(10), bytes: 900.0 });
+        assert_eq!((plan.redundancy, plan.standalone), (1, Some(STANDALONE_AFTER)));
+    }
+
+    #[test]
+    fn copies_reach_beyond_bursts_in_packets_between_records() {
+        for (burst, apart) in [(40, 10), (50, 10), (55, 20), (80, 20), (100, 30)] {
+            let spread = Duration::from_millis(apart);
+            let plan = planned(0.05, burst, 10, 2.0);
+            assert_eq!(plan, Plan { redundancy: 4, standalone: Some(Duration::from_micros(12_500)), spread }, "{burst}");
+        }
+        let plan = planned(0.05, 50, 2, 2.0);
+        assert_eq!((plan.redundancy, plan.standalone), (4, None), "records come so often that no packet between them is needed");
+        assert!(plan.spread * 4 >= Duration::from_millis(49), "{plan:?}");
+        assert_eq!(planned(0.05, 50, 1000, 2.0).redundancy, 2, "a packet for each is dear");
     }
 
     #[test]

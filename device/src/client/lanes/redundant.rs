@@ -8,7 +8,7 @@ use tokio::time::Instant;
 
 use crate::link::{
     Meter, Report, Settings,
-    plan::{PACKET, Plan, Records, plan},
+    plan::{PACKET, Plan, Records, SMALL, plan},
 };
 
 /// Records queued at once from which they are a flood: it is never repeated.
@@ -19,6 +19,8 @@ const MAX_PENDING: usize = 512;
 const SAVED: f64 = 4096.0;
 /// Least and most time that a redundant transmission waits for a record to piggyback on, beyond its due time.
 const WAIT: [Duration; 2] = [Duration::from_millis(5), Duration::from_millis(100)];
+/// How much too soon a redundant transmission may be that goes in a packet between records: timers are not exact, and the packet serves all.
+const TOO_SOON: Duration = Duration::from_millis(2);
 /// Most bytes of redundant transmissions in one packet.
 const MAX_PIGGYBACK: usize = 900;
 /// Weight of one record in the averages.
@@ -33,6 +35,8 @@ pub(super) struct Redundant {
     /// Bytes that redundant transmissions may take now.
     credit: f64,
     last: Option<Instant>,
+    /// Bytes of the packet that records are written into.
+    packet: usize,
     /// Seconds between records, and bytes of one.
     interval: f64,
     bytes: f64,
@@ -60,6 +64,7 @@ impl Redundant {
             pending: VecDeque::new(),
             credit: SAVED,
             last: None,
+            packet: 0,
             interval: 0.0,
             bytes: 0.0,
             first_bytes: 0,
@@ -80,28 +85,27 @@ impl Redundant {
             let records = Records { interval: Duration::from_secs_f64(self.interval.clamp(0.0, 3600.0)), bytes: self.bytes.max(1.0) };
             plan(settings, &meter.link(), records)
         };
-        // The packet that they share.
-        self.first_bytes += PACKET as u64;
-        self.earn(PACKET);
+        self.packet = PACKET;
     }
 
     /// A record's frame was written for the first time.
     pub(super) fn sent(&mut self, now: Instant, seq: Seq, frame: &[u8]) {
         self.bytes += (frame.len() as f64 - self.bytes) * if self.bytes == 0.0 { 1.0 } else { WEIGHT };
-        self.first_bytes += frame.len() as u64;
-        self.earn(frame.len());
+        self.packet += frame.len();
         if self.plan.redundancy == 0 || frame.len() > MAX_PIGGYBACK {
             return;
         }
         if self.pending.len() == MAX_PENDING {
             self.pending.pop_front();
         }
-        let (due, deadline) = self.times(now, true);
+        let (due, deadline) = self.times(now, None);
         self.pending.push_back(Pending { seq, frame: Bytes::copy_from_slice(frame), left: self.plan.redundancy, due, deadline });
     }
 
-    /// Appends the redundant transmissions that are due to a stream which is sent now anyway.
+    /// Appends the redundant transmissions that are due to a stream which is sent now anyway, with the last of the records that were begun.
     pub(super) fn piggyback(&mut self, now: Instant, out: &mut BytesMut) {
+        self.first_bytes += self.packet as u64;
+        self.credit = (self.credit + self.packet.max(SMALL) as f64 * self.budget).min(SAVED * self.budget.min(1.0));
         self.take(now, |pending| pending.due < now, MAX_PIGGYBACK.saturating_sub(out.len()), out);
     }
 
@@ -118,7 +122,7 @@ impl Redundant {
             self.pending.retain(|pending| pending.deadline > now);
             return out;
         }
-        self.take(now, |pending| pending.deadline <= now, MAX_PIGGYBACK, &mut out);
+        self.take(now, |pending| pending.deadline <= now || pending.due < now, MAX_PIGGYBACK, &mut out);
         if !out.is_empty() {
             self.spend(PACKET);
         }
@@ -144,9 +148,8 @@ impl Redundant {
 
     /// Moves redundant transmissions into `out`, the oldest first, as far as room and budget go.
     fn take(&mut self, now: Instant, wanted: impl Fn(&Pending) -> bool, mut room: usize, out: &mut BytesMut) {
-        let (next_due, next_deadline) = self.times(now, false);
-        let (mut spent, mut credit) = (0, self.credit);
-        for pending in self.pending.iter_mut().filter(|pending| wanted(pending)) {
+        let (mut spent, mut credit, mut waiting) = (0, self.credit, std::mem::take(&mut self.pending));
+        for pending in waiting.iter_mut().filter(|pending| wanted(pending)) {
             let size = pending.frame.len();
             if size > room || credit < size as f64 {
                 // The frame waits for the next chance, but not for ever.
@@ -159,26 +162,29 @@ impl Redundant {
             (room, credit, spent) = (room - size, credit - size as f64, spent + size);
             self.redundant_sent += 1;
             pending.left -= 1;
-            (pending.due, pending.deadline) = (next_due, next_deadline);
+            (pending.due, pending.deadline) = self.times(now, Some(pending.deadline));
         }
-        self.pending.retain(|pending| pending.left > 0);
+        waiting.retain(|pending| pending.left > 0);
+        self.pending = waiting;
         self.spend(spent);
     }
 
-    /// When the next redundant transmission of a record that is sent now is due, and its last chance.
-    fn times(&self, now: Instant, first: bool) -> (Instant, Instant) {
-        if let Some(standalone) = self.plan.standalone.filter(|_| first) {
-            return (now + standalone, now + standalone);
+    /// When the next redundant transmission of a record is due that is sent now, and its last chance. `before`: that of the one before, if there was one.
+    fn times(&self, now: Instant, before: Option<Instant>) -> (Instant, Instant) {
+        let Plan { standalone, spread, .. } = self.plan;
+        match (standalone, before) {
+            (Some(standalone), None) if spread.is_zero() => return (now + standalone, now + standalone),
+            (Some(standalone), before) if !spread.is_zero() => {
+                let at = before.map_or(now + standalone, |before| (before + spread).max(now + TOO_SOON));
+                return (at - TOO_SOON, at);
+            }
+            _ => {}
         }
         let wait = Duration::from_secs_f64((self.interval * 1.5).clamp(WAIT[0].as_secs_f64(), WAIT[1].as_secs_f64()));
         // Rather a little too soon than a whole record too late.
         let early = Duration::from_secs_f64((self.interval / 2.0).min(WAIT[1].as_secs_f64()));
-        let due = now + self.plan.spread.saturating_sub(early);
+        let due = now + spread.saturating_sub(early);
         (due, due + wait)
-    }
-
-    fn earn(&mut self, bytes: usize) {
-        self.credit = (self.credit + bytes as f64 * self.budget).min(SAVED * self.budget.min(1.0));
     }
 
     fn spend(&mut self, bytes: usize) {
@@ -244,6 +250,26 @@ mod tests {
     }
 
     #[test]
+    fn one_packet_between_two_records_takes_those_of_all_that_are_due() {
+        let (mut sender, ms) = (Sender::new(3, 3.0), Duration::from_millis);
+        let mut packets = Vec::new();
+        for n in 1..=8 {
+            sender.now += ms(10);
+            sender.redundant.begin(sender.now, 1, &sender.settings, &sender.meter);
+            sender.redundant.plan = Plan { redundancy: 3, standalone: Some(ms(13)), spread: ms(10) };
+            sender.redundant.sent(sender.now, Seq(n), &FRAME);
+            let mut out = BytesMut::new();
+            sender.redundant.piggyback(sender.now, &mut out);
+            assert!(out.is_empty(), "those of the records before are not due yet");
+            while let Some(deadline) = sender.redundant.deadline().filter(|deadline| *deadline < sender.now + ms(10)) {
+                // Timers are late.
+                packets.push(sender.redundant.standalone(deadline + Duration::from_micros(n * 100)).len() / FRAME.len());
+            }
+        }
+        assert_eq!(packets, [1, 2, 3, 3, 3, 3, 3]);
+    }
+
+    #[test]
     fn one_that_nothing_takes_along_goes_standalone() {
         let mut sender = Sender::new(1, 3.0);
         sender.send(Duration::from_millis(10));
@@ -272,7 +298,7 @@ mod tests {
                     sender.redundant.standalone(sender.now + Duration::from_millis(1));
                 }
             }
-            let first = 5000.0 * (FRAME.len() + PACKET) as f64;
+            let first = 5000.0 * SMALL as f64;
             let redundant = sender.redundant.redundant_bytes as f64;
             assert!(redundant <= first * (budget - 1.0) + SAVED + 1000.0, "{budget}: {redundant} over {first}");
         }
