@@ -4,11 +4,13 @@
 use std::time::Duration;
 
 use clap::ValueEnum;
+use serde::Serialize;
 
 use super::impairment::{Bursts, Impairment, Loss, Outages, Profile, Rate};
 
 /// A link as it is met outside.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, ValueEnum, Serialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Name {
     /// 25 ms each way and nothing else: what all comparisons start from.
     Clean,

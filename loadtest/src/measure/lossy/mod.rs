@@ -24,6 +24,7 @@ use anyhow::{Context as _, Result, bail};
 use clap::{Args, ValueEnum};
 use indicatif::{ProgressBar, ProgressStyle};
 use motience_device::link::Controller;
+use motience_loadtest::link::Name;
 use tokio::task::JoinSet;
 
 use self::{
@@ -53,7 +54,7 @@ pub(crate) struct Options {
     /// Only this rate, in records a second; may be given often.
     #[arg(long)]
     rate: Vec<u32>,
-    /// Only this loss each way: per cent, or `bursts`; may be given often.
+    /// Only this loss each way: per cent, `bursts`, or a link's profile (`lte-moving`, `satellite-leo`, `wifi-congested`); may be given often.
     #[arg(long, value_parser = condition)]
     loss: Vec<Condition>,
     /// Only this system; may be given often.
@@ -101,7 +102,13 @@ fn condition(text: &str) -> Result<Condition, String> {
     if text == "bursts" {
         return Ok(Condition::Bursts);
     }
-    text.parse().ok().filter(|p| *p <= 90).map(Condition::Random).ok_or_else(|| "write per cent, or `bursts`".into())
+    let link = || Name::from_str(text, false).ok().map(Condition::Link);
+    text.parse()
+        .ok()
+        .filter(|p| *p <= 90)
+        .map(Condition::Random)
+        .or_else(link)
+        .ok_or_else(|| "write per cent, `bursts`, or a link's profile".into())
 }
 
 fn congestion(text: &str) -> Result<Controller, String> {

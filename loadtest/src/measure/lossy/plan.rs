@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
+use clap::ValueEnum as _;
 use motience_device::link::Controller;
-use motience_loadtest::link::{Bursts, Impairment, Loss, Profile};
+use motience_loadtest::link::{Bursts, Impairment, Loss, Name, Profile};
 use serde::Serialize;
 
 /// The link's delay each way.
@@ -53,6 +54,8 @@ pub(super) enum Condition {
     Random(u8),
     /// Bursts of 40 ms, 5 % of the time.
     Bursts,
+    /// A link as it is met outside.
+    Link(Name),
 }
 
 impl Condition {
@@ -61,6 +64,16 @@ impl Condition {
             Self::Random(0) => "no loss".into(),
             Self::Random(per_cent) => format!("{per_cent} % loss"),
             Self::Bursts => "5 % in 40 ms bursts".into(),
+            Self::Link(_) => self.name(),
+        }
+    }
+
+    /// As it is asked for on the command line.
+    pub(super) fn name(self) -> String {
+        match self {
+            Self::Random(per_cent) => per_cent.to_string(),
+            Self::Bursts => "bursts".into(),
+            Self::Link(name) => name.to_possible_value().map_or_else(String::new, |value| value.get_name().into()),
         }
     }
 
@@ -69,6 +82,7 @@ impl Condition {
             Self::Random(0) => Loss::None,
             Self::Random(per_cent) => Loss::Random(f64::from(per_cent) / 100.0),
             Self::Bursts => Loss::Bursts(Bursts::blackouts(BURSTS, BURST)),
+            Self::Link(name) => return name.profile(),
         };
         Profile::both(Impairment::calm(DELAY).losing(loss))
     }
@@ -121,7 +135,8 @@ impl Plan {
 
     /// Everything.
     pub(super) fn full(seeds: Option<u64>) -> Self {
-        let conditions = [0, 1, 5, 10, 20].map(Condition::Random).into_iter().chain([Condition::Bursts]);
+        let links = [Name::LteMoving, Name::SatelliteLeo, Name::WifiCongested].map(Condition::Link);
+        let conditions = [0, 1, 5, 10, 20].map(Condition::Random).into_iter().chain([Condition::Bursts]).chain(links);
         let rates = [10, 100, 500];
         let cells = conditions
             .flat_map(|condition| rates.map(|rate| (condition, rate)))

@@ -72,7 +72,7 @@ fn losses(results: &Results) -> Axis {
     let ticks = conditions.iter().enumerate().map(|(n, c)| {
         let text = match c {
             Condition::Random(p) => format!("{p} %"),
-            Condition::Bursts => "bursts".into(),
+            other => other.name(),
         };
         (n as f64, text)
     });
@@ -119,8 +119,7 @@ fn curves(results: &Results) -> Result<Vec<Chart>> {
                 System::ALL.into_iter().filter_map(|system| results.find(system, condition, rate)).map(tail_curve).collect();
             let name = match condition {
                 Condition::Random(0) => continue,
-                Condition::Random(loss) => loss.to_string(),
-                Condition::Bursts => "bursts".to_owned(),
+                other => other.name(),
             };
             if series.len() < 2 {
                 continue;

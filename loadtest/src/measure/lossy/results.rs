@@ -13,6 +13,20 @@ use super::{
 /// Points of a distribution's curve.
 const CURVE: usize = 240;
 
+/// Most milliseconds that a percentile may take, by condition and records a second.
+const LATENCIES: [(Condition, u32, f64, f64); 8] = [
+    (Condition::Random(1), 100, 99.0, 30.0),
+    (Condition::Random(5), 100, 99.0, 30.0),
+    (Condition::Random(10), 100, 99.0, 40.0),
+    (Condition::Random(20), 100, 99.0, 60.0),
+    (Condition::Bursts, 100, 99.0, 60.0),
+    (Condition::Random(5), 100, 99.9, 60.0),
+    (Condition::Random(10), 100, 99.9, 90.0),
+    (Condition::Random(5), 500, 99.0, 30.0),
+];
+/// Most bytes of a record in all, by per cent of loss.
+const BYTES: [(u8, f64); 2] = [(0, 120.0), (5, 250.0)];
+
 /// Everything that was measured.
 #[derive(Debug, Serialize)]
 pub(super) struct Results {
@@ -92,10 +106,7 @@ impl Results {
     /// The claims about what was measured.
     fn claims(&self) -> Vec<Claim> {
         let mut claims = Vec::new();
-        for (loss, rate, percentile, limit) in
-            [(1, 100, 99.0, 30.0), (5, 100, 99.0, 40.0), (10, 100, 99.0, 90.0), (5, 100, 99.9, 70.0), (5, 500, 99.0, 30.0)]
-        {
-            let condition = Condition::Random(loss);
+        for (condition, rate, percentile, limit) in LATENCIES {
             if let Some(value) = self.find(System::Independent, condition, rate).and_then(|s| s.at(percentile)) {
                 claims.push(Claim {
                     text: format!("{}, {rate} records/s: p{percentile} at most {limit} ms", condition.title()),
@@ -104,10 +115,18 @@ impl Results {
                 });
             }
             if percentile == 99.0 {
-                claims.extend(self.ratio(condition, rate, 2.5));
+                claims.extend(self.ratio(condition, rate, if condition == Condition::Bursts { 2.0 } else { 2.5 }));
             }
         }
-        claims.extend(self.ratio(Condition::Bursts, 100, 2.0));
+        for (loss, limit) in BYTES {
+            if let Some(ours) = self.find(System::Independent, Condition::Random(loss), 100) {
+                claims.push(Claim {
+                    text: format!("{}, 100 records/s: at most {limit} bytes a record, both ways together", Condition::Random(loss).title()),
+                    measured: format!("{:.0}", ours.bytes()),
+                    holds: ours.bytes() <= limit,
+                });
+            }
+        }
         if let Some(ours) = self.find(System::Independent, Condition::Random(0), 100) {
             if let Some(p50) = ours.at(50.0) {
                 claims.push(Claim {
