@@ -11,11 +11,9 @@ use quinn::{
 use super::QuicSettings;
 use crate::link::{self, Controller, DelayGatedConfig, Meter, Observed};
 
-/// Packets that the server may leave unacknowledged, a few more than it acknowledges the records of at once.
+/// Packets that the server may leave unacknowledged, a few more than it acknowledges the records of at once. A gap is acknowledged at
+/// once in any case.
 const ACK_AFTER: u32 = 10;
-/// Packets behind a missing one that are waited for before a gap is acknowledged at once. With a redundant transmission between each two records, half as
-/// many would be a packet for each loss.
-const GAP: u32 = 4;
 /// Longest that the server may hold an acknowledgement back, in round trips of a known link: a little longer than its own acknowledgements of records wait,
 /// which carry QUIC's along.
 const ACK_DELAY: f64 = 0.5;
@@ -53,7 +51,6 @@ pub(super) fn config(settings: &QuicSettings, intent: Intent, link: &link::Setti
     if intent == Intent::Produce {
         let mut acks = AckFrequencyConfig::default();
         acks.ack_eliciting_threshold(VarInt::from_u32(ACK_AFTER))
-            .reordering_threshold(VarInt::from_u32(GAP))
             .max_ack_delay(Some(known.map_or(ACK_DELAYS[1], |rtt| rtt.mul_f64(ACK_DELAY).clamp(ACK_DELAYS[0], ACK_DELAYS[1]))));
         config.ack_frequency_config(Some(acks));
     }

@@ -19,7 +19,9 @@ pub const SMALL: usize = 210;
 /// Loss under which nothing is repeated.
 const CLEAN: f64 = 0.002;
 /// Time from a record to its standalone redundant transmission: enough for another packet and for a short collision.
-const STANDALONE_AFTER: Duration = Duration::from_micros(2500);
+const STANDALONE_AFTER: Duration = Duration::from_millis(2);
+/// Records further apart than that have standalone ones between them.
+const FAR: Duration = Duration::from_millis(4);
 /// Factor on the measured loss, which rests on few packets: too little redundancy costs more than too much.
 const CAUTION: f64 = 1.5;
 /// Share of an interval between records that a measured burst may be too long by.
@@ -70,7 +72,7 @@ pub fn plan(settings: &Settings, link: &Link, records: Records) -> Plan {
     let useful =
         if records.interval.is_zero() { u32::from(MAX_REDUNDANCY) } else { (rtt.as_secs_f64() / records.interval.as_secs_f64()) as u32 };
     let piggybacked = u32::from(wanted).min(useful).min((room / records.bytes.max(1.0)) as u32) as u8;
-    if records.interval > STANDALONE_AFTER && link.loss.is_some() && room >= standalone_cost {
+    if records.interval > FAR && link.loss.is_some() && room >= standalone_cost {
         let more = ((room - standalone_cost) / records.bytes.max(1.0)) as u8;
         let redundancy = wanted.min(1 + more.min(piggybacked));
         if redundancy >= wanted || piggybacked < wanted {
@@ -86,7 +88,7 @@ fn through(burst: Duration, records: Records, room: f64) -> Plan {
     let bytes = records.bytes.max(1.0);
     // Of several records one packet takes the redundant transmissions, so theirs are whole times between records apart.
     let shared = ((room - PACKET as f64) / bytes) as u8;
-    if records.interval > STANDALONE_AFTER && records.interval <= burst && shared > 1 {
+    if records.interval > FAR && records.interval <= burst && shared > 1 {
         let redundancy = shared.min(MAX_REDUNDANCY);
         let first = records.interval + STANDALONE_AFTER;
         let each = burst.saturating_sub(first).as_secs_f64() / f64::from(redundancy - 1);
@@ -168,7 +170,7 @@ mod tests {
         for (burst, apart) in [(40, 10), (50, 10), (55, 20), (80, 20), (100, 30)] {
             let spread = Duration::from_millis(apart);
             let plan = planned(0.05, burst, 10, 2.0);
-            assert_eq!(plan, Plan { redundancy: 4, standalone: Some(Duration::from_micros(12_500)), spread }, "{burst}");
+            assert_eq!(plan, Plan { redundancy: 4, standalone: Some(Duration::from_millis(12)), spread }, "{burst}");
         }
         let plan = planned(0.05, 50, 2, 2.0);
         assert_eq!((plan.redundancy, plan.standalone), (4, None), "records come so often that no packet between them is needed");
