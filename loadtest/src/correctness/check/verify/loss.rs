@@ -65,16 +65,21 @@ struct Log {
 
 /// A record that has not come again.
 struct Gone {
+    /// When the consumer was sent back to before its place, and that place's offset.
     since: u64,
+    behind: u64,
     /// When the consumer was sent back the next time after the record was acknowledged: until then it could have come.
     by: Option<u64>,
 }
 
 impl Log {
-    /// The consumer is sent back at `t`: what was acknowledged before, and not read by now, is read again or is not there.
-    fn sent_back(&mut self, t: u64, facts: &Facts<'_>) {
-        for (id, gone) in &mut self.gone {
-            if gone.by.is_none() && gone.since < t && acknowledged(facts, *id).is_some_and(|acked| acked < t) {
+    /// The consumer is sent back at `t` to this offset: what was acknowledged before, and not read by now, is not there, unless it is sent back as far as
+    /// before or further, so that all of it may come again.
+    fn sent_back(&mut self, t: u64, offset: u64, facts: &Facts<'_>) {
+        for (id, gone) in self.gone.iter_mut().filter(|(_, gone)| gone.by.is_none() && gone.since < t) {
+            if offset <= gone.behind {
+                (gone.since, gone.behind) = (t, offset);
+            } else if acknowledged(facts, *id).is_some_and(|acked| acked < t) {
                 gone.by = Some(t);
             }
         }
@@ -103,9 +108,10 @@ fn still_there(facts: &Facts<'_>, consumer: &Consumer, violations: &mut Vec<Viol
             }
             Event::Reset { producer, cursor } => {
                 let log = logs.entry(*producer).or_default();
-                log.sent_back(line.t, facts);
-                let behind = log.by_offset.split_off(&(cursor.offset.0 + 1));
-                log.gone.extend(behind.into_values().map(|id| (id, Gone { since: line.t, by: None })));
+                let offset = cursor.offset.0;
+                log.sent_back(line.t, offset, facts);
+                let behind = log.by_offset.split_off(&(offset + 1));
+                log.gone.extend(behind.into_values().map(|id| (id, Gone { since: line.t, behind: offset, by: None })));
             }
             _ => {}
         }

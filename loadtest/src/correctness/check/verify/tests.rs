@@ -273,6 +273,23 @@ fn rolled_back(h: &mut History) {
 }
 
 #[test]
+fn what_was_destroyed_while_a_consumer_read_everything_again_is_excused() {
+    let sent_back = |h: &mut History, to: u64| {
+        h.harness.extend(fault("aof-cut", 20 * SECOND, 22 * SECOND, ""));
+        for consumer in 0..2 {
+            // The records were still there at the second reset, and would have come again.
+            of(h, consumer).push(line(18 * SECOND, Event::Reset { producer: P, cursor: at(2, 8) }));
+            of(h, consumer).push(line(19 * SECOND, Event::Reset { producer: P, cursor: at(3, to) }));
+            of(h, consumer).push(line(23 * SECOND, Event::Reset { producer: P, cursor: at(4, 8) }));
+        }
+    };
+    passes(|h| sent_back(h, 0));
+    passes(|h| sent_back(h, 8));
+    // It went on behind them: they were gone before the rollback.
+    refused(|h| sent_back(h, 12), Invariant::Loss);
+}
+
+#[test]
 fn what_a_rollback_destroyed_is_excused_where_nobody_could_read_it() {
     assert_eq!(passes(rolled_back).destroyed, 2);
     passes(|h| {
