@@ -285,7 +285,7 @@ fn what_was_destroyed_while_a_consumer_read_everything_again_is_excused() {
     };
     passes(|h| sent_back(h, 0));
     passes(|h| sent_back(h, 8));
-    // It went on behind them: they were gone before the rollback.
+    // A consumer that goes on behind them could not have read them: they were gone before the rollback.
     refused(|h| sent_back(h, 12), Invariant::Loss);
 }
 
