@@ -167,7 +167,7 @@ mod tests {
 
     #[test]
     fn copies_reach_beyond_bursts_in_packets_between_records() {
-        for (burst, apart) in [(40, 10), (50, 10), (55, 20), (80, 20), (100, 30)] {
+        for (burst, apart) in [(40, 10), (49, 10), (55, 20), (79, 20), (100, 30)] {
             let spread = Duration::from_millis(apart);
             let plan = planned(0.05, burst, 10, 2.0);
             assert_eq!(plan, Plan { redundancy: 4, standalone: Some(Duration::from_millis(12)), spread }, "{burst}");

@@ -44,6 +44,9 @@ pub(crate) struct Addresses {
     pub(crate) pid: Option<u32>,
 }
 
+/// Listeners that a server which is started again must have where they were.
+pub(crate) const LASTING: [&str; 3] = ["AP", "QUIC", "WSS2"];
+
 /// How a server ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Ending {

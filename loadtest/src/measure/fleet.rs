@@ -28,7 +28,7 @@ use tokio::{
 use crate::common::{
     accounts::{Account, Accounts},
     process,
-    server::{Addresses, Own, secret},
+    server::{Addresses, LASTING, Own, secret},
 };
 
 /// Longest wait for all devices to be there at first: each logs in, and the server checks few passwords at a time.
@@ -58,8 +58,8 @@ pub(crate) struct Options {
 /// Whether all were back in time.
 pub(crate) async fn run(options: Options) -> Result<bool> {
     motience_certs::install_provider();
-    let secret = [("JWT_SECRET".to_owned(), secret())];
-    let own = Own::start(options.server_program.clone(), &secret).await?;
+    let settings = [vec![("JWT_SECRET".to_owned(), secret())], motience_testing::port_settings(LASTING)].concat();
+    let own = Own::start(options.server_program.clone(), &settings).await?;
     let account = Accounts::new(&own.addresses)?.make("producer", 1).await?.pop().context("an account was made")?;
     let tokens = TempDir::new()?;
     let began = Instant::now();
@@ -67,14 +67,14 @@ pub(crate) async fn run(options: Options) -> Result<bool> {
     fleet.report("at first, each with a login", began, &own.addresses, FIRST_LIMIT).await?;
 
     let began = Instant::now();
-    let own = own.restart(&secret).await?;
+    let own = own.restart(&settings).await?;
     say!("the node was killed and is up again after {:.1} s", began.elapsed().as_secs_f64());
     fleet.forget();
     let node = fleet.report("after the node's restart", began, &own.addresses, LIMIT).await?;
 
     drop(fleet);
     let began = Instant::now();
-    let own = own.restart(&secret).await?;
+    let own = own.restart(&settings).await?;
     let fleet = Fleet::start(&options, &own.addresses, &account, tokens.path()).await?;
     let devices = fleet.report("after a restart of node and devices, by kept refresh tokens", began, &own.addresses, LIMIT).await?;
     drop(fleet);

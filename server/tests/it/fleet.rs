@@ -10,6 +10,7 @@ use motience_device::{
     producer::Config,
 };
 use motience_proto::model::DeviceId;
+use motience_testing::port_settings;
 use tokio::time::{Instant, sleep};
 
 use crate::{
@@ -57,7 +58,7 @@ impl Fleet {
 /// On several threads, as devices and servers are: what one hears too early another must not miss.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_fleet_comes_back_after_a_crash_of_its_node_without_logins() {
-    let node = Node::embedded(&VARIABLES).await;
+    let (node, ports) = start(&[]).await;
     let producer = account(ap(&node), "producer", "p").await;
     let tokens = tempfile::tempdir().unwrap();
     let fleet = Fleet::start(&node, &producer, PASSWORD, tokens.path());
@@ -67,22 +68,32 @@ async fn a_fleet_comes_back_after_a_crash_of_its_node_without_logins() {
     let fleet = Fleet::start(&node, &producer, "no longer so", tokens.path());
     fleet.report("after a restart of the devices, by the refresh tokens that they kept").await;
 
-    let _node = crash(node).await;
+    let _node = crash(node, &ports).await;
     fleet.report("after the crash").await;
 }
 
+/// Settings that say where a node listens.
+type Ports = [(String, String)];
+
+/// Starts a node where it can be started again, at ports that nobody else is given meanwhile.
+async fn start(more: &[(&str, &str)]) -> (Node, Box<Ports>) {
+    let ports = port_settings(["AP", "QUIC"]).into_boxed_slice();
+    (Node::embedded(&[&variables(&ports), more].concat()).await, ports)
+}
+
 /// Kills the node, and starts it where the devices look for it.
-async fn crash(node: Node) -> Node {
-    let port = |url: &str| url.trim_end_matches('/').rsplit(':').next().unwrap().to_owned();
-    let ports = [port(ap(&node)), port(node.at.quic.as_deref().unwrap())];
-    let again = [&VARIABLES[..], &[("AP_PORT", ports[0].as_str()), ("QUIC_PORT", ports[1].as_str())]].concat();
-    node.crash(&again).await
+async fn crash(node: Node, ports: &Ports) -> Node {
+    node.crash(&variables(ports)).await
+}
+
+fn variables(ports: &Ports) -> Vec<(&str, &str)> {
+    VARIABLES.into_iter().chain(ports.iter().map(|(name, port)| (name.as_str(), port.as_str()))).collect()
 }
 
 /// The node itself tells it so, at the next keep-alive: whoever waits for a silence that is long enough waits a minute.
 #[tokio::test]
 async fn a_device_without_a_record_to_send_hears_that_its_node_was_killed() {
-    let node = Node::embedded(&[&VARIABLES[..], &[("QUIC_IDLE_TIMEOUT", "1h")]].concat()).await;
+    let (node, ports) = start(&[("QUIC_IDLE_TIMEOUT", "1h")]).await;
     let producer = account(ap(&node), "producer", "p").await;
     let server = node.at.quic.as_deref().unwrap().parse().unwrap();
     let mut config = client::Config::new(server, Trust::Ca(node.at.ca.clone().unwrap()), DeviceId::new("d1").unwrap());
@@ -91,7 +102,7 @@ async fn a_device_without_a_record_to_send_hears_that_its_node_was_killed() {
     config.quic.idle_timeout = Duration::from_secs(3600);
     let device = Producer::start(Config::new(config), Credentials::Token(producer.token.into())).unwrap();
     device.connected().await.unwrap();
-    let _node = crash(node).await;
+    let _node = crash(node, &ports).await;
     let deadline = Instant::now() + LIMIT;
     while device.stats().transport.reconnects == 0 {
         assert!(Instant::now() < deadline, "{:?}", device.stats());

@@ -26,7 +26,7 @@ use self::{
     node::Node,
     watch::Watch,
 };
-use crate::common::server::{Ending, secret, shared, variable, without_rates};
+use crate::common::server::{Ending, LASTING, secret, shared, variable, without_rates};
 
 /// Longest wait for all to be there, at first and after each storm.
 const LIMIT: Duration = Duration::from_secs(900);
@@ -86,6 +86,8 @@ pub(crate) async fn run(options: Options) -> Result<bool> {
         Some((redis, postgres)) => shared(redis, postgres.url(), &secret()),
         None => vec![("JWT_SECRET".to_owned(), secret())],
     };
+    // The node is started again at the same places.
+    settings.extend(motience_testing::port_settings(LASTING));
     settings.push((UNAUTHENTICATED.0.to_owned(), UNAUTHENTICATED.1.to_owned()));
     // All are of a few accounts, which would meet limits that as many accounts do not.
     settings.extend(without_rates());
