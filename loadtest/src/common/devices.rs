@@ -10,7 +10,7 @@ use anyhow::{Context as _, Result};
 use motience_certs::Trust;
 use motience_device::client::{Config, Connector, Event, Lane, Session};
 use motience_proto::{
-    model::{DeviceId, ProducerEpoch, Seq},
+    model::{DeviceId, ProducerEpoch, RangeSet, Seq},
     wire::{Intent, Record},
 };
 use secrecy::SecretString;
@@ -69,7 +69,7 @@ impl Device {
     /// Sends at its pace, or whenever `schedule` says; ends when everything is acknowledged.
     pub(crate) fn send(self, pace: Pace, schedule: Option<mpsc::Receiver<Instant>>, clock: TestClock, live: Arc<Live>) -> JoinHandle<Sent> {
         tokio::spawn(async move {
-            let mut sending = Sending { device: self, pace, clock, live, sent: 0, acknowledged: 0 };
+            let mut sending = Sending { device: self, pace, clock, live, sent: 0, known: RangeSet::new(), acknowledged: 0 };
             let outcome = match schedule {
                 Some(schedule) => sending.steady(schedule).await,
                 None => sending.flood().await,
@@ -101,6 +101,8 @@ struct Sending {
     clock: TestClock,
     live: Arc<Live>,
     sent: u64,
+    /// Numbers that were acknowledged, and how many they are.
+    known: RangeSet,
     acknowledged: u64,
 }
 
@@ -150,7 +152,8 @@ impl Sending {
     fn take(&mut self, event: Event) {
         match event {
             Event::Acked(ranges) => {
-                let count: u64 = ranges.iter().map(|r| r.end() - r.start() + 1).sum();
+                // A redundant transmission is acknowledged again.
+                let count = ranges.iter().flatten().filter(|seq| self.known.insert(*seq)).count() as u64;
                 self.acknowledged += count;
                 self.live.acknowledged.fetch_add(count, Ordering::Relaxed);
             }
