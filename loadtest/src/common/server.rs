@@ -122,16 +122,11 @@ impl Own {
         }
     }
 
-    /// Starts a server that has ended again on what it left, at the same places as far as devices and consumers need them. The new one has
+    /// Starts a server that has ended again on what it left, at the places that `variables` name ([`LASTING`]). The new one has
     /// the usual rates, and room for a load test's connections all the same.
     pub(crate) async fn start_again(self, variables: &[(String, String)]) -> Result<Self> {
         std::fs::remove_file(self.dir.path().join("ready.json"))?;
-        let mut all: Vec<_> = with_room().collect();
-        let Addresses { ap, quic, wss2, .. } = &self.addresses;
-        for (port, place) in [("AP_PORT", ap), ("QUIC_PORT", quic), ("WSS2_PORT", wss2)] {
-            all.push((port.to_owned(), address(place)?.port().to_string()));
-        }
-        all.extend_from_slice(variables);
+        let all: Vec<_> = with_room().chain(variables.iter().cloned()).collect();
         Self::start_in(self.dir, self.program, &all, |program| std::process::Command::new(program)).await
     }
 
