@@ -202,7 +202,7 @@ impl State {
         stats.outbox.records = self.outbox.len() as u64;
         stats.outbox.bytes = self.outbox.bytes() as u64;
         stats.outbox.unsaved = self.outbox.unsaved() as u64;
-        stats.outbox.abandoned = self.outbox.abandoned().iter().map(|range| range.end() - range.start() + 1).sum();
+        stats.outbox.abandoned = self.outbox.abandoned().numbers();
         stats.outbox.order = self.outbox.config().order;
         stats.outbox.oldest =
             self.outbox.first().map(|oldest| Duration::from_millis(clock::unix_millis().saturating_sub(oldest.enqueued_at)));

@@ -69,7 +69,7 @@ impl Device {
     /// Sends at its pace, or whenever `schedule` says; ends when everything is acknowledged.
     pub(crate) fn send(self, pace: Pace, schedule: Option<mpsc::Receiver<Instant>>, clock: TestClock, live: Arc<Live>) -> JoinHandle<Sent> {
         tokio::spawn(async move {
-            let mut sending = Sending { device: self, pace, clock, live, sent: 0, known: RangeSet::new(), acknowledged: 0 };
+            let mut sending = Sending { device: self, pace, clock, live, sent: 0, acknowledged: RangeSet::new() };
             let outcome = match schedule {
                 Some(schedule) => sending.steady(schedule).await,
                 None => sending.flood().await,
@@ -81,7 +81,7 @@ impl Device {
             if let Err(e) = outcome {
                 sending.live.fail(format!("a device was cut: {e}"));
             }
-            Sent { device: sending.device.number, sent: sending.sent, acknowledged: sending.acknowledged }
+            Sent { device: sending.device.number, sent: sending.sent, acknowledged: sending.acknowledged.numbers() }
         })
     }
 
@@ -101,9 +101,8 @@ struct Sending {
     clock: TestClock,
     live: Arc<Live>,
     sent: u64,
-    /// Numbers that were acknowledged, and how many they are.
-    known: RangeSet,
-    acknowledged: u64,
+    /// Numbers, as a redundant transmission is acknowledged again.
+    acknowledged: RangeSet,
 }
 
 impl Sending {
@@ -125,7 +124,7 @@ impl Sending {
     async fn flood(&mut self) -> Result<(), motience_device::client::Error> {
         let end = Instant::now() + self.pace.duration;
         while Instant::now() < end {
-            while self.sent - self.acknowledged < self.pace.in_flight {
+            while self.sent - self.acknowledged.numbers() < self.pace.in_flight {
                 let record = self.next_record(self.clock.now());
                 self.device.session.send(self.pace.lane, record).await?;
             }
@@ -136,7 +135,7 @@ impl Sending {
     }
 
     async fn drain(&mut self) -> Result<(), motience_device::client::Error> {
-        while self.acknowledged < self.sent {
+        while self.acknowledged.numbers() < self.sent {
             let event = self.device.session.next().await?;
             self.take(event);
         }
@@ -152,10 +151,9 @@ impl Sending {
     fn take(&mut self, event: Event) {
         match event {
             Event::Acked(ranges) => {
-                // A redundant transmission is acknowledged again.
-                let count = ranges.iter().flatten().filter(|seq| self.known.insert(*seq)).count() as u64;
-                self.acknowledged += count;
-                self.live.acknowledged.fetch_add(count, Ordering::Relaxed);
+                let before = self.acknowledged.numbers();
+                ranges.iter().for_each(|range| self.acknowledged.insert_range(range));
+                self.live.acknowledged.fetch_add(self.acknowledged.numbers() - before, Ordering::Relaxed);
             }
             Event::Refused(refused) => self.live.fail(format!("a record was refused: {}", refused.message)),
             _ => {}

@@ -124,7 +124,7 @@ async fn send(connector: Connector, account: Account, records: u64) -> Result<()
             session.send(Lane::Ordered, Record { seq: Seq(sent), json }).await?;
         }
         if let Event::Acked(ranges) = session.next().await? {
-            acknowledged += ranges.iter().map(|r| r.end() - r.start() + 1).sum::<u64>();
+            acknowledged += ranges.numbers();
         }
     }
     Ok(())

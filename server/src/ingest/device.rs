@@ -99,8 +99,8 @@ impl Transport for Device {
         within(self.write, self.control.send.write_chunk(frames)).await
     }
 
-    fn hold(&self) -> Duration {
-        motience_session::hold(self.connection.rtt())
+    fn rtt(&self) -> Duration {
+        self.connection.rtt()
     }
 
     fn count(&self, records: u64, bytes: u64) {

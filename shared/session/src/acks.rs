@@ -21,7 +21,7 @@ const SHORTEST: Duration = Duration::from_millis(5);
 const ENOUGH: u64 = 8;
 
 /// How long an acknowledgement may wait on a link of this round-trip time.
-pub fn hold(rtt: Duration) -> Duration {
+fn hold(rtt: Duration) -> Duration {
     let hold = rtt.mul_f64(HOLD).min(LONGEST);
     if hold < SHORTEST { Duration::ZERO } else { hold }
 }
@@ -47,8 +47,8 @@ impl AckQueue {
         self.waiting.insert(receipt.ticket, receipt.numbers);
     }
 
-    /// All batches up to this ticket are committed. `hold`: how long an acknowledgement may wait.
-    pub(super) fn commit(&mut self, up_to: Ticket, now: Instant, hold: impl FnOnce() -> Duration) {
+    /// All batches up to this ticket are committed. `rtt`: the link's round-trip time.
+    pub(super) fn commit(&mut self, up_to: Ticket, now: Instant, rtt: impl FnOnce() -> Duration) {
         let later = self.waiting.split_off(&Ticket(up_to.0 + 1));
         let committed = std::mem::replace(&mut self.waiting, later);
         if committed.is_empty() {
@@ -58,14 +58,13 @@ impl AckQueue {
             self.committed.insert_range(range);
         }
         let last = self.last.replace(now);
-        let count: u64 = self.committed.iter().map(|range| range.end() - range.start() + 1).sum();
-        if self.ending || count >= ENOUGH {
+        if self.ending || self.committed.numbers() >= ENOUGH {
             self.due = Some(now);
         } else if self.due.is_none() {
+            let hold = hold(rtt());
             // After a longer pause nothing is likely to come that would be worth waiting for.
-            let soon = last.map(|last| now - last).filter(|apart| *apart < LONGEST);
-            let wait = soon.and_then(|apart| Some(hold()).filter(|hold| apart < *hold));
-            self.due = Some(now + wait.unwrap_or_default());
+            let soon = last.is_some_and(|last| now - last < hold);
+            self.due = Some(if soon { now + hold } else { now });
         }
     }
 
@@ -119,7 +118,7 @@ mod tests {
             self.sent += count;
             self.acks.add(Receipt { ticket, numbers, refused: Vec::new() });
             let now = self.start + Duration::from_millis(at);
-            self.acks.commit(ticket, now, || hold(rtt));
+            self.acks.commit(ticket, now, || rtt);
             self.acks.take(now, false).to_string()
         }
 

@@ -16,7 +16,6 @@ mod producer;
 mod replies;
 mod subscribers;
 
-pub use acks::hold;
 pub use admission::{Admitted, admit, authenticate, count_end, hello, ration, report_end, while_authorized};
 pub use close::CloseReason;
 pub use consumer::{Answer, ConsumerTransport, Refusal, Request, consume};

@@ -67,8 +67,8 @@ pub trait Transport: Send {
     /// A look at the network path, where the transport knows it.
     fn path(&self) -> Option<impl Fn() -> Path + Send + Sync + 'static>;
 
-    /// How long the acknowledgement of a record may wait for those of the next ones.
-    fn hold(&self) -> Duration {
+    /// The link's round-trip time; none where the transport does not know it.
+    fn rtt(&self) -> Duration {
         Duration::ZERO
     }
 
@@ -321,7 +321,7 @@ impl<'s, T: Transport> Session<'s, T> {
     /// Acknowledges the records that are in the log. If nothing more can be written, it acknowledges the last ones, and the session ends.
     async fn acknowledge(&mut self, committed: &Committed) -> Result<(), CloseReason> {
         let now = Instant::now();
-        self.acks.commit(committed.up_to, now, || self.transport.hold());
+        self.acks.commit(committed.up_to, now, || self.transport.rtt());
         let ranges = self.acks.take(now, committed.error.is_some() || !self.out.is_empty());
         Ack::of(&ranges).for_each(|ack| Frame::Ack(ack).encode(&mut self.out));
         let Some(error) = &committed.error else { return Ok(()) };

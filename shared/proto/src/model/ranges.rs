@@ -90,6 +90,11 @@ impl RangeSet {
         self.0.len()
     }
 
+    /// How many numbers are in it.
+    pub fn numbers(&self) -> u64 {
+        self.0.iter().fold(0, |sum: u64, (start, end)| sum.saturating_add((end - start).saturating_add(1)))
+    }
+
     /// Whether there is nothing in it.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
@@ -159,6 +164,14 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    #[test]
+    fn numbers_are_counted() {
+        assert_eq!(["", "7", "1-5,7,9-12"].map(|text| text.parse::<RangeSet>().unwrap().numbers()), [0, 1, 10]);
+        let mut all = RangeSet::new();
+        all.insert_range(0..=u64::MAX);
+        assert_eq!(all.numbers(), u64::MAX, "as many as can be told");
+    }
 
     #[test]
     fn neighbours_merge() {
